@@ -288,14 +288,24 @@ async def test_a_row_taken_twice_makes_one_flow(pg_dsn: str) -> None:
     async with open_engine(pg_dsn, tasks=(tasks := proxy()), graphs=tasks, clock=ManualClock()) as engine:
         sweep = sweep_of(engine)
         outbox: Any = outbox_of(engine)
+        take = outbox.take
+        own = {"under way": 0, "ended": False}
+
+        async def own_take(*args: Any) -> list[OutboxRow]:
+            if own["ended"]:
+                return []
+            own["under way"] += 1
+            try:
+                return list(await take(*args))
+            finally:
+                own["under way"] -= 1
+
+        outbox.take = own_take  # by the engine's own sweep, which a notification may wake
         await rows(engine, "select dwarf_enqueue('nowhere')")
         await until_rows(engine, [(1,)], "select count(*) from dwarf_outbox where attempts > 0")
-        take = outbox.take
-
-        async def takes_nothing(*_: Any) -> list[OutboxRow]:
-            return []
-
-        outbox.take = takes_nothing  # by the engine's own sweep, which a notification may wake
+        own["ended"] = True
+        while own["under way"]:
+            await asyncio.sleep(0)
         await rows(engine, "update dwarf_outbox set workflow = 'order' returning 1")
         taken = []
         for _ in range(2):

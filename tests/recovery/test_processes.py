@@ -57,9 +57,12 @@ async def test_a_flow_completes_after_kill_9_in_the_middle_of_a_task(nats_server
 async def test_b7_the_checkpoint_of_a_step_survives_kill_9_of_its_replica(
     nats_server: NatsServer, short_dsn: str, request: pytest.FixtureRequest
 ) -> None:
-    """B7: once its progress is in the database, which the fingerprint shows; nobody hands it over."""
+    """B7: once its progress is in the database, which the fingerprint shows; nobody hands it over.
+
+    A replica that the machine holds up for its timeout gives the step back and asks again: the fingerprint would show that.
+    """
     name = "".join(char for char in request.node.name if char.isalnum())
-    flags = ("--replica-timeout-ms", "500", "--prefix", name, "--task-prefix", f"{name}task")
+    flags = ("--replica-timeout-ms", "5000", "--prefix", name, "--task-prefix", f"{name}task")
     asked: asyncio.Queue[Msg] = asyncio.Queue()
     async with client(nats_server.url) as connection:
         await connection.subscribe(f"{name}task.work", cb=asked.put)
