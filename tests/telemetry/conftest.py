@@ -9,7 +9,7 @@ import pytest
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.telemetry import instruments
 from dwarf_nats.testing import TaskProxy
-from tests.support.telemetry import Spans, Watched, graphs, watched
+from tests.support.telemetry import Spans, Watched, graphs, until, watched
 
 
 @pytest.fixture
@@ -30,8 +30,9 @@ def every_value(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def on(dsn: str, proxy: TaskProxy) -> AsyncIterator[Watched]:
-    """An engine on each database."""
+    """An engine on each database, which has looked into its queue: before that, a first step waits there (C1)."""
     async with watched(dsn, proxy) as made:
+        await until(lambda: made.engine.shards[1].ready_queue.backlog_band is None, made.engine)
         yield made
 
 
